@@ -74,10 +74,9 @@ def shifts(best: pd.DataFrame) -> pd.DataFrame:
         centred = logs - logs.groupby(groups).transform("mean")
         centred = centred[logs["width"].groupby(groups).transform("nunique") > 1]
         x, y = centred.groupby([part["family"], part["student"]]).mean().to_numpy().T
-        if not len(x):  # one width in every group
+        if not (squares := x @ x) > 0:  # one width in every group
             continue
-        slope, squares = (x @ y) / (x @ x), x @ x
-        free = len(x) - part.loc[centred.index, "family"].nunique() - 1
+        slope, free = (x @ y) / squares, len(x) - part.loc[centred.index, "family"].nunique() - 1
         error = math.sqrt(((y - slope * x) ** 2).sum() / free / squares) if free > 0 else math.nan
         ends, half = part["width"].agg(["min", "max"]), error * stats.t.ppf(0.5 + CONFIDENCE / 2, free)
         bounds = np.array([slope, slope - half, slope + half]) * math.log2(ends["max"] / ends["min"])

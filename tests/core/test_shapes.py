@@ -56,7 +56,7 @@ def a_spec(folders, family, method, **fields):
         "learning_rate": 0.02, "weight_decay": 0.0,
     }  # fmt: skip
     fields = ({} if method == "base" else short) | fields
-    if method in ("gkd", "seqkd"):
+    if method in ("gkd", "seqkd") and fields.get("on_policy_share") != 0:
         fields = {"max_new_tokens": 5} | fields
     if method not in ("base", "sft"):
         fields = {"teacher": teacher} | fields

@@ -369,8 +369,8 @@ def test_a_model_without_such_modules_cannot_have_them_frozen(folder):
 
 
 def test_the_prompt_is_scored_in_gold_and_in_own_texts_where_it_is_asked_for(folder):
-    for share in (0.0, 1.0):
-        spec = a_spec(folder, "gkd", on_policy_share=share, epochs=1, max_new_tokens=8)
+    for own in ({"on_policy_share": 0.0}, {"on_policy_share": 1.0, "max_new_tokens": 8}):
+        spec = a_spec(folder, "gkd", epochs=1, **own)
         plain, asked = (
             [e["n_tokens"] for e in fit(folder, one)[1].curve if "loss" in e][0]
             for one in (spec, dataclasses.replace(spec, prompt_in_loss=True))
@@ -385,7 +385,8 @@ def test_the_prompt_is_scored_in_gold_and_in_own_texts_where_it_is_asked_for(fol
 
 def test_gkd_mixes_by_its_share_and_scores_its_own_texts(folder):
     for share, policies in ((0.0, {False}), (1.0, {True})):
-        _, outcome = fit(folder, a_spec(folder, "gkd", on_policy_share=share, epochs=1, max_new_tokens=8))
+        own = {"max_new_tokens": 8} if share else {}
+        _, outcome = fit(folder, a_spec(folder, "gkd", on_policy_share=share, epochs=1, **own))
         assert {entry["on_policy"] for entry in outcome.curve if "loss" in entry} == policies
     _, mixed = fit(folder, a_spec(folder, "gkd", on_policy_share=0.5, epochs=8, max_new_tokens=8))
     own = [entry["on_policy"] for entry in mixed.curve if "loss" in entry]

@@ -27,10 +27,10 @@ class Shown:
 
 def best():
     rows = [
-        ("", "S", method, arm, width)
+        ("", f"S{width}", method, arm, width)
         for method in ("sft", "fkl")
         for arm in show_optimisers.STYLE
-        for width in (48, 96)
+        for width in (48, 64, 96)
     ]
     table = pd.DataFrame(rows, columns=[*CELL, "width"])
     return table.assign(family="mini-qwen", rate=1e-3 * table["width"] / 48, outcome="chosen")
