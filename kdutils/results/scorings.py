@@ -235,7 +235,8 @@ def _against(rows: pd.DataFrame, value: str = "right") -> tuple[pd.DataFrame, pd
     by = ["domain", "method", "scoring", *ITEM]
     plain = wide.get("", pd.Series(math.nan, wide.index))
     gains = wide.sub(sft, axis=0)
-    ways = (part.dropna(axis=1, how="all") for _, part in gains.groupby(["domain", "method"], sort=False))
+    asked = gains.groupby(["domain", "method", "scoring"], sort=False)
+    ways = (part.dropna(axis=1, how="all") for _, part in asked)
     alike = pd.concat([gains[:0], *(part.dropna() for part in ways)])
     return tuple(each.groupby(by, sort=False).mean() for each in (alike, wide.sub(plain, axis=0)))
 

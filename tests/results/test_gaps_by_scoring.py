@@ -143,6 +143,10 @@ def test_a_recipe_is_compared_with_the_plain_one_of_the_same_pair_and_seed():
     another = study({"fkl": (40, 40, 40)}).assign(student="another")  # has no other recipe
     gains = scorings.recipes(pd.concat([rows, scorings.answers(another)]))["gain"]
     assert gains.tolist() == found["gain"].tolist()
+    written = asked({"generation": 10}, method="fkl", frozen="mlp", kd_weight=1.0)  # and not ranked
+    all_of_them = study({"fkl": (20, 20, 20), "gkd": (30, 30, 30)}, *more, lonely, written)
+    gains = scorings.recipes(scorings.answers(all_of_them)).set_index(["variation", "scoring"])["gain"]
+    assert gains[found.index].tolist() == found["gain"].tolist() and gains.count() == len(found) + 1
     values = scorings.contrasts(rows, scorings.taus(rows, rng=rng()))
     assert values["G3"].value == pytest.approx(20)  # 25 points of generation, 5 of likelihood
     assert values["G4"].value == 0 < values["G4"].high
