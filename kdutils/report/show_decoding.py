@@ -135,18 +135,19 @@ def selected(section: Section, table: pd.DataFrame) -> list[str]:
     section.table({"live": shown.replace({"method": METHOD_NAMES})}, caption, POINTS | {"selected": ".1f"})
     said = []
     for domain, own in table[table["method"] != "teacher"].groupby("domain", sort=False):
-        best = own.loc[own["gain"].idxmax()]
-        plain, name = interval_text(*best[["gain", "low", "high"]]), METHOD_NAMES[best["method"]]
-        ends = (own.loc[own["greedy_gain"].idxmin()], own.loc[own["greedy_gain"].idxmax()])
-        points = [interval_text(*row[["greedy_gain", "greedy_low", "greedy_high"]]) for row in ends]
-        least, most = (
-            f"{text} ({METHOD_NAMES[row['method']]})" for text, row in zip(points, ends, strict=True)
-        )
+        _, most = _ends(own, ["gain", "low", "high"])
+        greedy = " to ".join(_ends(own, ["greedy_gain", "greedy_low", "greedy_high"]))
         said.append(
-            f"{DOMAIN_LABELS[domain]}: a temperature chosen on held-out items gives at most {plain} "
-            f"points over temperature 1 ({name}), and {least} to {most} over greedy decoding."
+            f"{DOMAIN_LABELS[domain]}: a temperature chosen on held-out items gives at most {most} points "
+            f"over temperature 1, and {greedy} over greedy decoding."
         )
     return said
+
+
+def _ends(table: pd.DataFrame, columns: list[str]) -> list[str]:
+    """The least and the largest of `columns[0]`, each with its interval and method."""
+    ends = (table.loc[place] for place in (table[columns[0]].idxmin(), table[columns[0]].idxmax()))
+    return [f"{interval_text(*row[columns])} ({METHOD_NAMES[row['method']]})" for row in ends]
 
 
 # --- figures ---------------------------------------------------------------------------------------------

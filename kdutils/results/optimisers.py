@@ -74,7 +74,7 @@ def shifts(best: pd.DataFrame) -> pd.DataFrame:
         centred = logs - logs.groupby(groups).transform("mean")
         centred = centred[logs["width"].groupby(groups).transform("nunique") > 1]
         x, y = centred.groupby([part["family"], part["student"]]).mean().to_numpy().T
-        if not (squares := x @ x) > 0:  # one width in every group
+        if (squares := x @ x) < 1e-9:  # one width in every group
             continue
         slope, free = (x @ y) / squares, len(x) - part.loc[centred.index, "family"].nunique() - 1
         error = math.sqrt(((y - slope * x) ** 2).sum() / free / squares) if free > 0 else math.nan

@@ -116,13 +116,13 @@ def training_items(inputs: Inputs, at: Store) -> list[Item]:
     """
     if inputs.spec.recipe.prefix != "teacher":
         return inputs.items.train
-    items, tokenizer = teacher_texts(inputs, at), inputs.tokenizer
-    heads = encoding.prompt_ids([item.question for item in items], tokenizer, inputs.spec.prompt)
-    bodies = encoding.token_ids([item.response for item in items], tokenizer)
-    n_tokens = (len(head) + len(body) for head, body in zip(heads, bodies, strict=True))
-    fits = (n < inputs.spec.max_tokens for n in n_tokens)
-    both = zip(items, fits, strict=True)
-    return [dataclasses.replace(item, ended=item.ended and has_room) for item, has_room in both]
+    items, spec = teacher_texts(inputs, at), inputs.spec
+    bare = [dataclasses.replace(item, ended=False) for item in items]
+    without_eos = encoding.encode(bare, inputs.tokenizer, **spec.encoding)["input_ids"]
+    return [
+        dataclasses.replace(item, ended=item.ended and len(ids) < spec.max_tokens)
+        for item, ids in zip(items, without_eos, strict=True)
+    ]
 
 
 def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:
